@@ -1,0 +1,1 @@
+"""Control, the management service: enrollment, device CA, ticket authority. Small so far."""
