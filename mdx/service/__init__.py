@@ -1,0 +1,1 @@
+"""Hub and agents as services of the user's own systemd."""
