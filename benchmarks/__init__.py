@@ -1,0 +1,1 @@
+"""Figures, side by side with their peers in one run: `python -m benchmarks [NAME …]`."""
