@@ -432,7 +432,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         (tmp_path / "pipe", "not a regular file"),
         (Path("/dev/null"), "not a regular file"),
         (tmp_path / "missing", "No such file"),
-        (tmp_path / "a\0b", "embedded null byte"),
+        (tmp_path / "a\0b", "embedded null"),
     ]:
         with pytest.raises(ConfigError, match=why):
             load(path)
