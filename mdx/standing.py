@@ -91,8 +91,11 @@ class Standing:
         lock = self._lock(folders)
         try:
             trio.run(_Serving(self, folders, notifier, pinned, has_manager, report).run)
-        except* (MdxError, KeyboardInterrupt) as group:
-            raise _first(group) from None
+        except BaseExceptionGroup as group:  # an error raised in `except*` is a group again
+            ours, others = group.split((MdxError, KeyboardInterrupt))
+            if ours is None or others is not None:
+                raise
+            raise _first(ours) from None
         finally:
             if lock is not None:
                 lock.release()

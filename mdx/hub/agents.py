@@ -68,7 +68,9 @@ class Agents:
         """A certificate for the agent's own key, as long as the lease."""
         run = self._run(asked)
         lease = await self._leases.current(run.app)
-        return await self._access.certificate(run.app, asked, LeaseTimes.of(lease).left())
+        # X.509 counts whole seconds: rounded down, the gateway would cut before the lease is over.
+        # The agent itself ends on the instant.
+        return await self._access.certificate(run.app, asked, LeaseTimes.of(lease).left() + 1)
 
     async def ticket(self, asked: Asked) -> dict[str, Any]:
         """A ticket for one session."""
